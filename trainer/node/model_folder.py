@@ -11,8 +11,9 @@ from trainer.files import MIB, file_state, read_json
 
 MOST_TEXT_MIB = 256
 """The largest tokenizers have 40."""
-SETTINGS, MOST_SETTINGS_KIB = "generation_config.json", 64
-"""Every token that it forbids is looked at for each token that is written."""
+# Every token that the first forbids is looked at for each token that is written, and transformers copies every value of
+# the second several times; the longest in use have 5 and some hundred.
+MOST_KIB = {"generation_config.json": 64, "config.json": 4096}
 TEXTS = (".json", ".jinja", ".model", ".txt", ".tiktoken")
 # The names under which transformers, PEFT and Mistral's tokenizer open a text.
 OPENED = (
@@ -36,8 +37,8 @@ def wrong_file(folder: Path) -> str:
             return f"{path.name} is no file"
         if text and found.st_size > MOST_TEXT_MIB * MIB:
             return f"{path.name} is longer than {MOST_TEXT_MIB} MiB"
-        if path.name == SETTINGS and found.st_size > MOST_SETTINGS_KIB * 1024:
-            return f"{path.name} is longer than {MOST_SETTINGS_KIB} KiB"
+        if (most_kib := MOST_KIB.get(path.name)) and found.st_size > most_kib * 1024:
+            return f"{path.name} is longer than {most_kib} KiB"
     naming = (path for path in (folder / "config.json", *folder.glob(INDEXES)) if path.is_file())
     outside = next((path.name for path in naming if _leads_out(path, file_state(path))), "")
     return f"{outside} names files outside of the folder" if outside else ""

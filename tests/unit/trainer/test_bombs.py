@@ -152,6 +152,11 @@ def test_data_is_a_file(tmp_path: Path) -> None:
             )
             for name in ("suppress_tokens", "eos_token_id", "bad_words_ids")
         ),
+        (
+            "config.json",
+            lambda path: Path(path).write_text(json.dumps({str(n): n for n in range(300_000)})),
+            "config.json is longer than 4096 KiB",
+        ),
         *(
             (
                 "config.json",
