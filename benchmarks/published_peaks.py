@@ -27,7 +27,10 @@ from trainer.text import GIB, format_table
 DATA = Path(__file__).with_suffix(".yaml")
 PAGE = Path(__file__).parent / "results" / "published_peaks.md"
 # Logits, log-softmax and the gradient of each, in fp32, where a cross-entropy is left to autograd: traced on the CPU.
-WHOLE_LOGIT_BYTES = 16
+AUTOGRAD_LOGIT_BYTES = 16
+# What others' heads take does not depend on ours. Where they do not differentiate all logits at once, nobody says how
+# many positions they take together: assumed.
+THEIR_PIECE_POSITIONS = 512
 UNEXPLAINED = "UNEXPLAINED: "
 WEIGHTS = (
     "language model", "quantization constants", "experts in 16 bits", "embedding and head", "image tower",
@@ -108,8 +111,10 @@ def _their_way(spec: JobSpec, row: Mapping[str, Any]) -> float:
     step.pop("allocator rounding")
     context = step.pop("CUDA context")
     tensors = float(sum(step.values()))
-    if "whole logits" in way:
-        tensors = max(tensors, _at_the_head(spec, row, step))
+    learned = row["micro_batch"] * spec.records.supervised_tokens
+    whole = row["micro_batch"] * row["tokens"]
+    positions = whole if "whole logits" in way else min(learned, THEIR_PIECE_POSITIONS)
+    tensors = max(tensors, _at_the_head(spec, step, positions))
     if "fp32 upcast" in way:
         tensors += 2 * (shape.embedding_params + shape.head_params + shape.text_extra_params)
     if "bf16 adapters" in way:
@@ -126,12 +131,12 @@ def _without_masks(shape: ModelShape) -> ModelShape:
     return replace(shape, layers=tuple(replace(layer, pair_values=0) for layer in shape.layers))
 
 
-def _at_the_head(spec: JobSpec, row: Mapping[str, Any], step: Mapping[str, int]) -> float:
-    """Bytes of the moment when the logits of all positions are differentiated."""
+def _at_the_head(spec: JobSpec, step: Mapping[str, int], positions: int) -> float:
+    """Bytes of the moment when the logits of so many positions are differentiated."""
     passing = ("head", "backward of a layer", "image tower forward", "autocast copies")
     held = sum(size for name, size in step.items() if name not in passing)
     copies = 2 * spec.lora_params
-    logits = row["micro_batch"] * row["tokens"] * spec.shape.vocab * WHOLE_LOGIT_BYTES
+    logits = positions * spec.shape.vocab * AUTOGRAD_LOGIT_BYTES
     return held + copies + logits
 
 

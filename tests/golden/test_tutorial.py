@@ -419,6 +419,8 @@ def test_the_table_of_what_matters_has_seven_rows(capsys: pytest.CaptureFixture[
 
 def test_the_figures_that_are_counted_are_those_of_layers() -> None:
     """And the two tables of `layers` have what the rows about them say."""
+    import transformers  # noqa: F401 - which `layers` loads: make test-fast runs such a file where that is done once
+
     shown = printed("layers", "--model", "google/gemma-3-4b-it")
     said = re.findall(r"\d+,\d{3},\d{3}", PAGE.partition("| counted |")[2].partition("| eager")[0])
     assert said == ["1,048,576", "153,991,168", "119,209,984"]

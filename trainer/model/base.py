@@ -31,6 +31,8 @@ from trainer.node.preflight import check_model
 from trainer.node.start import device_map
 from trainer.outcome import ConfigError, SickNode
 
+ROOM = 1.2  # the memory that a model without quantization must find on a GPU, over that of its weights
+
 
 @runtime_checkable
 class Repacking(Protocol):
@@ -141,9 +143,18 @@ def load_here(config: TrainConfig, state: Any, left_off: Sequence[str] = ()) -> 
         "are its weights whole, those of its config.json, and *.safetensors? Pickles are not loaded",
     ):
         base = load_base(config, anatomy, dtype=precision_here(), device_map=device_map(state), left_off=left_off)
-        if config.quantization == "none":  # DeepSpeed would leave it on the CPU until the first step
+        # DeepSpeed leaves it on the CPU until the first step, where checks and the first scores take long.
+        if config.quantization == "none" and _has_room(base, state.device):
             base.to(state.device)
         return base, anatomy
+
+
+def _has_room(base: Any, device: torch.device) -> bool:
+    """Whether `device` holds the whole of `base` and a fifth more: ZeRO-3 trains what fits a GPU only in shards."""
+    if device.type != "cuda" or base.device == device:
+        return True
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return bool(ROOM * base.get_memory_footprint() <= free_bytes)
 
 
 def add_lora(base: Any, config: TrainConfig, anatomy: Anatomy) -> Any:

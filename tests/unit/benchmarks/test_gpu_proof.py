@@ -95,6 +95,7 @@ def test_rows_of_a_rehearsal_or_another_card_never_stand_beside_ours() -> None:
             refuse_others({**about, **change}, about)
 
 
+@pytest.mark.slow
 def test_going_on_with_no_row_left_writes_the_page_of_those_that_are_there(tmp_path: Path) -> None:
     name, row = "pinned memory", {"module": "pinned", "found": {}, "seconds_taken": 1}
     earlier = {"about": _machine(True), "rows": {name: row}}

@@ -13,8 +13,8 @@ def test_the_plan_agrees_with_published_peaks_once_what_others_do_otherwise_is_c
     unexplained = [row for row in rows if row.row["why"].startswith(UNEXPLAINED)]
     explained = [row.ratio for row in rows if row not in unexplained]
     assert len(explained) >= 20 and len(unexplained) == 1
-    assert min(explained) > 0.82 and max(explained) < 1.16
-    assert 0.95 < statistics.median(explained) < 1.03
+    assert min(explained) > 0.88 and max(explained) < 1.16
+    assert 0.97 < statistics.median(explained) < 1.03
     # Where every setting was given, lengths too, nothing is left to assume.
     complete = [row.ratio for row in rows if "LLaMA-Factory" in row.row["id"] or "torchtune" in row.row["id"]]
     assert len(complete) == 8 and min(complete) > 0.91 and max(complete) < 1.09

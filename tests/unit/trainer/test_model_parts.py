@@ -106,3 +106,13 @@ def test_a_model_whose_class_cannot_be_looked_up_is_refused_by_its_name(
     with pytest.raises(ConfigError, match=r"cannot be loaded \(") as caught:
         load_model_config(str(tmp_path))
     assert (caught.value.name, caught.value.given) == ("MODEL", str(tmp_path))
+
+
+@pytest.mark.parametrize(("free", "device", "moved"), [(119, "cuda", False), (120, "cuda", True), (0, "cpu", True)])
+def test_a_model_that_fits_a_gpu_only_in_shards_is_not_moved_there_whole(
+    free: int, device: str, moved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With pretend figures of a card, since this needs none."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 1000))
+    base = SimpleNamespace(device=torch.device("cpu"), get_memory_footprint=lambda: 100)
+    assert model_base._has_room(base, torch.device(device)) is moved
